@@ -23,7 +23,11 @@ def _joined(rank, work, arguments, meeting):
 
 
 def run_two(work, arguments, folder):
-    """Call `work(rank, *arguments)` in both; they meet by a file, as a free port may be taken by then."""
+    """Call `work(rank, *arguments)` in both; they meet by a file, as a free port may be taken by then.
+
+    No thread of the test process may use torch meanwhile: a child that is forked while a thread holds the lock
+    of torch's generator waits for it in manual_seed, and the other child for that one in its first collective.
+    """
     importlib.import_module("torch._dynamo")  # both would, a second each
     meeting = folder / "meeting"
     mp.start_processes(_joined, (work, arguments, meeting), nprocs=WORLD, start_method="fork")
