@@ -203,6 +203,7 @@ def open_onnx(
     weights_folder: Path | None = None,
     flush_denormals: bool = False,
     in_order: bool = False,
+    without: Sequence[str] = (),
 ) -> OrtSession:
     """Open an ONNX model (or one in the `.ort` format), by path or as bytes, on the CPU.
 
@@ -213,6 +214,7 @@ def open_onnx(
         weights_folder: Where the external data of a model given as bytes lies.
         flush_denormals: Take numbers below the normal range of floats, which are slow, for zero.
         in_order: Run the nodes in the order of the file, as far as their inputs allow.
+        without: Optimisers that are left out.
 
     Raises:
         BackendMissingError: onnxruntime is not installed.
@@ -233,9 +235,9 @@ def open_onnx(
         key = "session.model_external_initializers_file_folder_path"
         options.add_session_config_entry(key, library_path(weights_folder))
     if isinstance(model, bytes):
-        return OrtSession(_session(onnxruntime, model, options, "the model"))
+        return OrtSession(_session(onnxruntime, model, options, "the model", without))
     name = library_path(Path(model))
-    return OrtSession(_session(onnxruntime, name, options, name))
+    return OrtSession(_session(onnxruntime, name, options, name, without))
 
 
 def _import() -> Any:
@@ -249,8 +251,10 @@ def _import() -> Any:
     return onnxruntime
 
 
-def _session(onnxruntime: Any, source: str | bytes, options: Any, name: str) -> Any:
-    def load(without: Sequence[str] = ()) -> Any:
+def _session(
+    onnxruntime: Any, source: str | bytes, options: Any, name: str, left_out: Sequence[str] = ()
+) -> Any:
+    def load(without: Sequence[str]) -> Any:
         how = {"disabled_optimizers": without} if without else {}
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"], **how)
 
@@ -261,12 +265,12 @@ def _session(onnxruntime: Any, source: str | bytes, options: Any, name: str) -> 
     with watched(cancel) as watch:
         try:
             try:
-                return load()
+                return load(left_out)
             except Exception as error:
                 without = [name for words, name in BREAKING.items() if words in str(error)]
                 if not without:
                     raise
-                return load(without)
+                return load([*left_out, *without])
         except Exception as error:
             why = watch.reason or _reason(error)
             raise ModelError(f"ONNX Runtime cannot load {name}: {why}") from error

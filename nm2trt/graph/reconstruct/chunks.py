@@ -110,7 +110,7 @@ def read_chunks(source: Path, samples: SampleStream) -> Chunks:
         DataError: The samples do not fit the model, or do not fill one batch.
         ModelError: ONNX Runtime cannot load the model.
     """
-    with open_onnx(source) as session:
+    with open_onnx(source, optimize=False) as session:
         return Chunks(session.inputs, samples)
 
 
