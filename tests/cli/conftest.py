@@ -13,7 +13,6 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="session")
 def forking(tmp_path_factory):
     """Give the process that forks, with no fault: one a test process, as it takes a second to start."""
-    pytest.importorskip("tensorrt_rtx")
     started = Forks(tmp_path_factory.mktemp("forks"))
     yield started
     started.close()
