@@ -71,6 +71,8 @@ class OutputDifference(JsonValue):
         if self.unequal_shapes:
             batches = counted(self.unequal_shapes, "batch", "batches")
             return f"its size depends on the data, and is not the reference's in {batches}"
+        if not self.elements:
+            return "it is empty on both sides, and nothing of it is compared"
         counts = ((self.nan_in_both, "NaN"), (self.infinite_in_both, "infinite"))
         found = [f"{count:,} of {self.elements:,} elements are {what}" for count, what in counts if count]
         return f"{' and '.join(found)} on both sides, and are not compared" if found else ""

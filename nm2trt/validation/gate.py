@@ -111,7 +111,7 @@ def _hold_to_tolerance(item: OutputDifference, atol: float, rtol: float, *, empt
         worst = "" if math.isnan(item.max_abs) else f"; the largest difference is {item.max_abs:.3g}"
         words = f"{outside:,} of {item.elements:,} elements are beyond {limit}{worst}"
     elif not item.elements:
-        words = f"it is empty on both sides, so there is nothing to hold to {limit}"
+        words, remark = f"it is empty on both sides, so there is nothing to hold to {limit}", ""
     elif math.isnan(item.max_abs):
         words = f"nothing is left to hold to {limit}"
     elif item.infinite_in_both:
@@ -164,11 +164,12 @@ def _why_undefined(item: OutputDifference) -> str:
 def suspicions(differences: Sequence[OutputDifference]) -> tuple[str, ...]:
     """Return a sentence for each output that looks unrelated to the reference, or could not be compared."""
     found = []
+    nothing = not any(item.elements for item in differences)  # as in `judge`, others are the evidence
     for item in differences:
         name = f"output {item.name!r}"
         if item.unequal_shapes:
             found.append(f"{name} has another size than the reference in {item.unequal_shapes} runs")
-        elif item.nan_in_both:
+        elif item.nan_in_both or nothing:
             found.append(f"{name}: {item.remark}")
         elif item.cosine is None and item.elements:
             found.append(f"{name}: {_why_undefined(item)}")

@@ -6,7 +6,7 @@ import pytest
 from nm2trt.compare.difference_sum import DifferenceSum
 from nm2trt.errors import InputError
 from nm2trt.validation.comparison import MetricComparison, Score, compare_sessions
-from nm2trt.validation.gate import Limits, guesses, hold_to, parse_drop, points
+from nm2trt.validation.gate import Limits, guesses, hold_to, parse_drop, points, suspicions
 from nm2trt.validation.statistics.paired import PairedDifference
 from tests.validation.validation_fakes import Lookup, one_hot, rows
 
@@ -158,7 +158,19 @@ def test_an_empty_output_passes_a_tolerance_beside_another():
     differences = [difference([], [], exact, "state"), difference([1.0], [1.0], exact)]
     gates = list(exact.judge(differences, []))
     assert [gate.passed for gate in gates] == [True, True]
-    assert "it is empty on both sides" in gates[0].sentence
+    assert gates[0].sentence.count("it is empty on both sides") == 1
+
+
+def test_outputs_that_are_all_empty_warn_if_no_gate_judges_them():
+    nothing, state, something = (
+        difference(array, array, Limits(), name)
+        for array, name in (([], "boxes"), ([], "state"), ([1.0], "y"))
+    )
+    assert suspicions([nothing, state]) == (
+        "output 'boxes': it is empty on both sides, and nothing of it is compared",
+        "output 'state': it is empty on both sides, and nothing of it is compared",
+    )
+    assert suspicions([state, something]) == ()
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def kernel_chain(graph: MainGraph, start: int, joins: Callable[[int], bool] = la
     Args:
         graph: The graph.
         start: Position of the product.
-        joins: Tells whether the kernel takes in the residual Add at a position.
+        joins: Tells whether the kernel takes in the Add at a position, of a constant or a residual one.
     """
     nodes = [start]
     value = graph.nodes[start].output[0]
@@ -65,9 +65,9 @@ def kernel_chain(graph: MainGraph, start: int, joins: Callable[[int], bool] = la
             break
         active = node.op_type in ACTIVATIONS and slot == 0
         folded = node.op_type == "BatchNormalization" and slot == 0 and len(nodes) == 1
+        residual = add is None and is_residual(graph, position)
         bias = node.op_type == "Add" and add is None and graph.is_constant(node.input[1 - slot])
-        residual = add is None and is_residual(graph, position) and joins(position)
-        if not (active or folded or bias or residual or node.op_type == "Identity"):
+        if not (active or folded or ((bias or residual) and joins(position)) or node.op_type == "Identity"):
             break
         add = position if residual else add
         nodes.append(position)

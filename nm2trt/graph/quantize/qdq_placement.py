@@ -7,6 +7,8 @@ The rules, each by a value's place:
 - *residual*: an Add joins the kernel of its last product if a quantised layer reads the sum; what it adds
   is quantised. A sum that goes on in float, as in front of a LayerNormalization, stays float, and the product
   in front of it is INT8-out by itself;
+- a constant that hides scores, as the -inf or -1e9 of an attention mask does, is added in float: the kernel
+  ends in front of it, since beside such numbers the integers leave no step for the others;
 - *concat*: if the result of a Concat is quantised, all that it joins is, with one scale, which the result
   has anyhow;
 - what only moves numbers (MaxPool, Reshape ...) has one scale before and after.
@@ -20,9 +22,12 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from nm2trt.graph.analysis.constant_values import direct_initializer
-from nm2trt.graph.analysis.kernel_chains import Chain, kernel_chain
+import numpy as np
+
+from nm2trt.graph.analysis.constant_values import constant_value, direct_initializer
+from nm2trt.graph.analysis.kernel_chains import Chain, is_residual, kernel_chain
 from nm2trt.graph.analysis.main_graph import MainGraph
+from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.quantised_values import MOVERS
 from nm2trt.graph.analysis.shapes import infer_types
 from nm2trt.graph.analysis.stored_sources import main_source
@@ -33,6 +38,8 @@ from nm2trt.graph.storage.light_onnx import TensorProto, is_default
 from nm2trt.nm.plan import check_globs, matching
 
 _OPERATORS = ("Conv", "Gemm", "MatMul")
+# The smallest magnitude by which masks are written, that of BERT.
+_HIDING = 1e4
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +129,8 @@ def place(
             for operand in editor.nodes[layer.chain.add].input:
                 if operand not in inside:
                     points.add(operand, "residual")
-        points.add(layer.chain.value, "out")
+        if not any(_hides(editor, value) for value in layer.consumer.node.input[2:]):
+            points.add(layer.chain.value, "out")
     points.join()
     placed.points, placed.scale_of = points.ordered()
     return placed
@@ -186,20 +194,34 @@ def _is_depthwise(consumer: Consumer) -> bool:
 
 def _chains(graph: MainGraph, quantised: Mapping[int, Layer]) -> dict[int, Chain]:
     """Follow each kernel; of several that reach one residual Add, the last takes it in."""
+
+    def joins(position: int) -> bool:
+        return not any(_hides(graph, value) for value in graph.nodes[position].input)
+
     reached: dict[int, list[int]] = {}
     for index in quantised:
-        chain = kernel_chain(graph, index)
+        chain = kernel_chain(graph, index, joins)
         if chain.add is not None:
             reached.setdefault(chain.add, []).append(index)
     taken: dict[int, int] = {}
     for add, starts in reached.items():
-        end = kernel_chain(graph, starts[-1]).value
+        end = kernel_chain(graph, starts[-1], joins).value
         if _read_by_quantised(graph, end, quantised):
             taken[add] = starts[-1]
-    return {
-        index: kernel_chain(graph, index, lambda position, index=index: taken.get(position) == index)  # type: ignore[misc]
-        for index in quantised
-    }
+
+    def takes(index: int) -> Callable[[int], bool]:
+        return lambda at: taken.get(at) == index if is_residual(graph, at) else joins(at)
+
+    return {index: kernel_chain(graph, index, takes(index)) for index in quantised}
+
+
+def _hides(graph: MainGraph, value: str) -> bool:
+    """Tell whether a value is a constant that no sum of products comes near."""
+    try:
+        numbers = constant_value(graph.scope, value)
+    except Opaque:
+        return False
+    return not bool((np.abs(numbers) < _HIDING).all())
 
 
 def _read_by_quantised(graph: MainGraph, value: str, quantised: Mapping[int, Layer]) -> bool:

@@ -165,6 +165,30 @@ def test_a_sum_that_goes_on_in_float_stays_float(tmp_path):
     assert readers(tmp_path / "q.onnx", "sum") == ["LayerNormalization"]
 
 
+@pytest.mark.parametrize("hiding", [-np.inf, np.finfo(np.float32).min, -1e9, -1e4])
+@pytest.mark.parametrize("place", ["added", "bias"])
+def test_scores_that_a_constant_hides_stay_float_and_keep_their_steps(tmp_path, place, hiding):
+    b = Builder()
+    flat = b.node("Flatten", ["x"], "flat")
+    first = [flat, b.weight("first", 288, 32, axis=0)]
+    mask = b.constant("mask", np.where(np.arange(32) % 8 == 3, hiding, 0).astype(np.float32))
+    if place == "added":
+        near = b.node("Add", [b.node("MatMul", first, "scores"), b.constant("b", np.ones(32, "f"))], "biased")
+        hidden = b.node("Add", [mask, near], "hidden")
+    else:
+        hidden = b.node("Gemm", [*first, mask], "hidden")
+    shares = b.node("Softmax", [hidden], "shares")
+    onnx.save(b.model(b.node("MatMul", [shares, b.weight("end", 32, 16, axis=0)], "y")), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=samples())
+    report = quantise(tmp_path)
+    # A bias is in the kernel; what is added to hide is not.
+    assert list(report.scales) == ["flat", *(["biased"] if place == "added" else []), "shares"]
+    assert all(layer.quantised for layer in report.layers)
+    assert report.differences[0].cosine > 0.999
+    islands = [(island.consumer, island.code) for island in report.islands]
+    assert islands == [(name, "output-float") for name in (["hidden"] if place == "bias" else []) + ["y"]]
+
+
 def test_a_weight_that_two_layers_read_is_stored_and_counted_once(tmp_path):
     b = Builder()
     w = b.weight("w", 8, 8, 1, 1)
