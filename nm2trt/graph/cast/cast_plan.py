@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -189,35 +190,41 @@ class PrecisionPlan:
 
     def _keep_tiny(self) -> None:
         """Keep an epsilon that the type cannot hold in float32, and what reads its root or reciprocal."""
+        # The number that a value may be as small or large as, the node that made it, and why it matters.
+        carried: dict[str, tuple[float, int, str]] = {}
         for index, node in self._editor.live():
             if index not in self.inputs:
                 continue
-            given = [(f"attribute {a.name!r}", a.f) for a in node.attribute if a.type == a.FLOAT]
-            for slot in self.inputs[index]:
-                one = self._single(node.input[slot])
-                given += [] if one is None else [(f"constant {node.input[slot]!r}", one)]
-            for what, number in given:
-                if 0 < abs(number) < 1 / self._low.largest:
-                    why = "has a reciprocal that overflows" if self._holds(number) else "becomes zero"
-                    self._follow_tiny(index, abs(number), f"its {what} of {number:.4g} {why}")
-
-    def _follow_tiny(self, start: int, number: float, reason: str) -> None:
-        """Keep a node with a tiny number, and the readers whose smallest operand the type cannot hold."""
-        if not self._holds(number):
-            self.reasons.setdefault(start, reason)
-        found, todo = {start}, [(start, number)]
-        while todo:
-            index, least = todo.pop()
-            for reader in self._readers(index) - found:
-                found.add(reader)
-                node = self._editor.nodes[reader]
-                after = self._carried(node, least)
+            passed = []
+            for number, maker, reason in [carried[name] for name in node.input if name in carried]:
+                after = self._carried(node, number)
                 # A product of many terms does not depend on one that small.
-                small = least < 1 and node.op_type in _PRODUCTS
-                if not (small or self._holds(least)) or not (after is None or self._holds(after)):
-                    self._keep_after(reader, index, reason)
+                small = number < 1 and node.op_type in _PRODUCTS
+                if not (small or self._holds(number)) or not (after is None or self._holds(after)):
+                    self._keep_after(index, maker, reason)
                 if after is not None:
-                    todo.append((reader, after))
+                    passed.append((after, index, reason))
+            for what, number, given in self._tiny_numbers(index, node):
+                held = self._holds(number)
+                why = "has a reciprocal that overflows" if held else "becomes zero"
+                reason = f"its {what} of {number:.4g} {why}"
+                if not held:
+                    self.reasons.setdefault(index, reason)
+                if given:
+                    passed.append((abs(number), index, reason))
+            if passed:
+                farthest = max(passed, key=lambda item: abs(math.log(item[0])))
+                carried.update(dict.fromkeys(node.output, farthest))
+
+    def _tiny_numbers(self, index: int, node: onnx.NodeProto) -> Iterator[tuple[str, float, bool]]:
+        """Yield a node's numbers whose reciprocal overflows: name, number, whether a result may be one."""
+        # A norm adds the epsilon in its attribute to a variance: its result is not as small.
+        given = node.op_type in ("Clip", "Pad")
+        numbers = [(f"attribute {a.name!r}", a.f, given) for a in node.attribute if a.type == a.FLOAT]
+        for slot in self.inputs[index]:
+            one = self._single(node.input[slot])
+            numbers += [] if one is None else [(f"constant {node.input[slot]!r}", one, True)]
+        yield from (item for item in numbers if 0 < abs(item[1]) < 1 / self._low.largest)
 
     def _holds(self, number: float) -> bool:
         rounded = cast_array(np.array(number, np.float32), self._low.dtype).astype(np.float32)
@@ -232,7 +239,11 @@ class PrecisionPlan:
             exponent = self._single(node.input[1])
         elif node.op_type == "Div" and self._constant(node.input[0]):
             exponent = -1.0
-        return None if exponent is None else float(np.power(number, exponent))
+        if exponent is None:
+            return None
+        with np.errstate(all="ignore"):
+            power = np.power(number, exponent)
+        return float(np.clip(power, np.finfo(np.float32).tiny, np.finfo(np.float32).max))
 
     def _single(self, value: str) -> float | None:
         """Return the number of a float32 constant that holds one; None for other values."""

@@ -262,6 +262,32 @@ def test_nothing_divided_by_an_epsilon_stays_nothing(tmp_path, floor, eps, opset
     assert np.array_equal(ReferenceEvaluator(out).run(None, {"x": zeros})[0], zeros)
 
 
+def test_the_epsilon_of_a_norm_keeps_nothing_after_it_in_fp32(tmp_path):
+    b = Builder()
+    b.nodes.append(
+        NODE(
+            "LayerNormalization", ["x", b.constant("s", np.ones(4, np.float32))], ["n"], "norm", epsilon=1e-12
+        )
+    )
+    turned = b.node("Transpose", [b.node("Transpose", ["n"], "turned")], "back")
+    product = b.node("MatMul", [turned, b.weight("w", 4, 4)], "product")
+    model = b.model(b.node("Add", [product, "n"], "y"), (2, 4), 17)
+    report, _ = cast(model, tmp_path, compare=False)
+    assert [node.node for node in report.kept] == ["norm"]
+
+
+@pytest.mark.parametrize("power", [-30, 30])
+def test_powers_of_an_epsilon_beyond_any_type_are_followed_without_a_warning(tmp_path, recwarn, power):
+    b = Builder()
+    floor = b.node("Add", ["x", b.constant("eps", np.array(1e-30, np.float32))], "floor")
+    raised = b.node("Pow", [floor, b.constant("e", np.array(power, np.float32))], "raised")
+    over = b.node("Reciprocal", [raised], "over")
+    model = b.model(b.node("MatMul", [b.node("Mul", ["x", over], "m"), b.weight("w", 4, 4)], "y"), (2, 4), 18)
+    report, _ = cast(model, tmp_path, compare=False)
+    assert {"floor", "raised", "over", "m"} <= {node.node for node in report.kept}
+    assert not recwarn.list
+
+
 def test_a_large_number_in_an_attribute_stays_in_fp32(tmp_path):
     b = Builder()
     b.nodes.append(NODE("Constant", [], ["k"], "c", value_floats=[7e4] * 4))
