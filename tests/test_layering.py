@@ -9,7 +9,16 @@ PACKAGE = ROOT / "nm2trt"
 
 # Each unit may import those on a lower level; units of one level may not import one another.
 LEVELS = [
-    {"terminal_text", "installed", "figures", "json_types", "json_value", "arrays", "writer_marks"},
+    {
+        "terminal_text",
+        "installed",
+        "figures",
+        "json_types",
+        "json_value",
+        "arrays",
+        "writer_marks",
+        "protobuf_fields",
+    },
     {"errors", "tables"},
     {"locks"},
     {"file_replacement", "extras"},

@@ -26,6 +26,7 @@ from nm2trt.files import check_input, library_path
 from nm2trt.installed import installed_version
 from nm2trt.limits.bounds import bounds
 from nm2trt.limits.run_watch import watched
+from nm2trt.onnx_bytes.turned_products import crashing_optimisers
 from nm2trt.progress import bar
 
 KIND = "ONNX Runtime model in its .ort format: runs in ONNX Runtime, where zeros bring no speed"
@@ -37,6 +38,11 @@ BREAKING = {
     "output_dtype": "QDQPropagationTransformer",
     "output of a previous node": "CastElimination",
 }
+
+# Before the second round of optimisations, which only weights in fp16 bring about, ONNX Runtime puts Casts
+# around what it computes in float32; from 1.24 on it may then end the process as `turned_products` says, e.g.
+# at a MultiheadAttention with batch_first in fp16.
+ONE_ROUND = ("session.graph_optimizations_loop_level", "0")
 
 # Errors arrive as exceptions; the library's own log would write a model's names to the terminal as they are.
 _FATAL = 4
@@ -203,7 +209,6 @@ def open_onnx(
     weights_folder: Path | None = None,
     flush_denormals: bool = False,
     in_order: bool = False,
-    without: Sequence[str] = (),
 ) -> OrtSession:
     """Open an ONNX model (or one in the `.ort` format), by path or as bytes, on the CPU.
 
@@ -214,7 +219,6 @@ def open_onnx(
         weights_folder: Where the external data of a model given as bytes lies.
         flush_denormals: Take numbers below the normal range of floats, which are slow, for zero.
         in_order: Run the nodes in the order of the file, as far as their inputs allow.
-        without: Optimisers that are left out.
 
     Raises:
         BackendMissingError: onnxruntime is not installed.
@@ -235,9 +239,9 @@ def open_onnx(
         key = "session.model_external_initializers_file_folder_path"
         options.add_session_config_entry(key, library_path(weights_folder))
     if isinstance(model, bytes):
-        return OrtSession(_session(onnxruntime, model, options, "the model", without))
+        return OrtSession(_session(onnxruntime, model, options, "the model"))
     name = library_path(Path(model))
-    return OrtSession(_session(onnxruntime, name, options, name, without))
+    return OrtSession(_session(onnxruntime, name, options, name))
 
 
 def _import() -> Any:
@@ -251,9 +255,11 @@ def _import() -> Any:
     return onnxruntime
 
 
-def _session(
-    onnxruntime: Any, source: str | bytes, options: Any, name: str, left_out: Sequence[str] = ()
-) -> Any:
+def _session(onnxruntime: Any, source: str | bytes, options: Any, name: str) -> Any:
+    options.add_session_config_entry(*ONE_ROUND)
+    plain = options.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    crashing = [] if plain else crashing_optimisers(source)
+
     def load(without: Sequence[str]) -> Any:
         how = {"disabled_optimizers": without} if without else {}
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"], **how)
@@ -265,12 +271,12 @@ def _session(
     with watched(cancel) as watch:
         try:
             try:
-                return load(left_out)
+                return load(crashing)
             except Exception as error:
                 without = [name for words, name in BREAKING.items() if words in str(error)]
                 if not without:
                     raise
-                return load([*left_out, *without])
+                return load([*crashing, *without])
         except Exception as error:
             why = watch.reason or _reason(error)
             raise ModelError(f"ONNX Runtime cannot load {name}: {why}") from error

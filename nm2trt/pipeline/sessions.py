@@ -59,27 +59,22 @@ def open_session(artefact: str | os.PathLike[str], *, threads: int = 0) -> Sessi
         return open_program(path)
     from nm2trt.backends.ort import open_onnx
 
-    return open_onnx(path, threads=threads, without=_checked_model(path))
+    _check_model(path)
+    return open_onnx(path, threads=threads)
 
 
-def _checked_model(path: Path) -> tuple[str, ...]:
-    """Refuse what ONNX Runtime takes minutes to unfold, or ends the process at, instead of refusing it.
-
-    Returns:
-        The optimisers that it has to leave out; it would end the process in them.
-    """
+def _check_model(path: Path) -> None:
+    """Refuse what ONNX Runtime takes minutes to unfold, or ends the process at, instead of refusing it."""
     from nm2trt.graph.analysis.scopes import check_unfolding
     from nm2trt.graph.analysis.sound_nodes import check_nodes
-    from nm2trt.graph.execute.model_session import crashing_optimisers
     from nm2trt.graph.storage.model import load
 
     try:
         model = load(path, leave_weights=True)
     except ModelError:
-        return ()  # ONNX Runtime says what it cannot load
+        return  # ONNX Runtime says what it cannot load
     check_unfolding(model)
     check_nodes(model)
-    return crashing_optimisers(model)
 
 
 def backend_of(artefact: str | os.PathLike[str]) -> str:

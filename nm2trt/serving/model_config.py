@@ -15,6 +15,7 @@ from typing import Any
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.backends.triton import TRITON_DTYPES
 from nm2trt.errors import InputError
+from nm2trt.onnx_bytes.turned_products import crashing_optimisers
 from nm2trt.serving.artefact import Artefact
 from nm2trt.serving.config_message import new_message
 from nm2trt.serving.config_settings import apply_setting
@@ -260,12 +261,14 @@ def _add_warmup(config: Any, extras: Extras) -> None:
 
 
 def _add_parameters(config: Any, artefact: Artefact, options: DeployOptions, backend: str) -> None:
+    own_code = backend == "python" and artefact.kind == "onnx"
     ours = {
         "nm2trt.pattern": artefact.pattern or "dense",
         "nm2trt.mask_sha256": artefact.mask_sha256,
         "nm2trt.artefact_sha256": artefact.sha256,
         "nm2trt.model_sha256": artefact.model_sha256,
-        "nm2trt.threads": str(options.threads) if backend == "python" and artefact.kind == "onnx" else "",
+        "nm2trt.threads": str(options.threads) if own_code else "",
+        "nm2trt.disabled_optimizers": ",".join(crashing_optimisers(str(artefact.path))) if own_code else "",
     }
     for key, value in {**ours, **options.parameters}.items():
         if value:

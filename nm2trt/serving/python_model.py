@@ -17,6 +17,8 @@ BREAKING = {
     "output_dtype": "QDQPropagationTransformer",
     "output of a previous node": "CastElimination",
 }
+# As there too: a second round of optimisations could end the process at a model in fp16.
+ONE_ROUND = ("session.graph_optimizations_loop_level", "0")
 
 
 class TritonPythonModel:
@@ -30,8 +32,10 @@ class TritonPythonModel:
         _refuse_broken_numpy(pb_utils)
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"], args["model_version"])
-        threads = int(config.get("parameters", {}).get("nm2trt.threads", {}).get("string_value", "0"))
-        self._run = _open(folder, threads)
+        parameters = config.get("parameters", {})
+        threads = int(parameters.get("nm2trt.threads", {}).get("string_value", "0"))
+        without = parameters.get("nm2trt.disabled_optimizers", {}).get("string_value", "")
+        self._run = _open(folder, threads, without.split(",") if without else [])
         self._batched = int(config.get("max_batch_size", 0)) > 0
         self._inputs = [entry["name"] for entry in config["input"]]
         self._outputs = [entry["name"] for entry in config["output"]]
@@ -95,8 +99,8 @@ class TritonPythonModel:
         return self._pb.InferenceResponse(tensors)
 
 
-def _open(folder: Path, threads: int) -> Any:
-    """Return a function from feeds to outputs, both by name."""
+def _open(folder: Path, threads: int, without: list[str]) -> Any:
+    """Return a function from feeds to outputs, both by name; `without` are optimisers to leave out."""
     model = folder / "model.onnx"
     if model.is_file():
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it warns where it can store no identifier
@@ -106,7 +110,7 @@ def _open(folder: Path, threads: int) -> Any:
         options.intra_op_num_threads = threads
         # Several instances on few cores: a thread that spins takes the core from one that works.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        session = _session(onnxruntime, str(model), options)
+        session = _session(onnxruntime, str(model), options, without)
         names = [output.name for output in session.get_outputs()]
         return lambda feeds: dict(zip(names, session.run(names, feeds)))  # noqa: B905 - as many by contract
     sys.path.insert(0, str(folder / "runtime"))
@@ -115,17 +119,20 @@ def _open(folder: Path, threads: int) -> Any:
     return trt_rtx.load().open(folder / "model.rtx").run
 
 
-def _session(onnxruntime: Any, model: str, options: Any) -> Any:
-    def load(**how: Any) -> Any:
+def _session(onnxruntime: Any, model: str, options: Any, without: list[str]) -> Any:
+    options.add_session_config_entry(*ONE_ROUND)
+
+    def load(without: list[str]) -> Any:
+        how = {"disabled_optimizers": without} if without else {}
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], **how)
 
     try:
-        return load()
+        return load(without)
     except Exception as error:
-        without = [name for words, name in BREAKING.items() if words in str(error)]
-        if not without:
+        breaking = [name for words, name in BREAKING.items() if words in str(error)]
+        if not breaking:
             raise
-        return load(disabled_optimizers=without)
+        return load([*without, *breaking])
 
 
 def _refuse_broken_numpy(pb_utils: Any) -> None:

@@ -22,8 +22,10 @@ from nm2trt.backends.protocol import Backend, Session
 from nm2trt.errors import BackendError, DataError, InputError, ModelError
 from nm2trt.limits import bounds, run_watch
 from nm2trt.limits.run_watch import watched
+from nm2trt.onnx_bytes.turned_products import crashing_optimisers
 from nm2trt.serving import python_model
 from tests.engine.nets import conv_net, endless_net
+from tests.serving.served_nets import turned_products
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -96,7 +98,7 @@ def test_a_quantised_model_loads_whatever_the_optimiser_makes_of_it(backend, mov
     for opened in (open_onnx(moved_pair), backend.open(tmp_path / "m.ort")):
         with opened as session:
             np.testing.assert_array_equal(session.run({"x": x})["y"], expected)
-    served = python_model._open(tmp_path, 1)
+    served = python_model._open(tmp_path, 1, [])
     np.testing.assert_array_equal(served({"x": x})["y"], expected)
 
 
@@ -116,11 +118,72 @@ def test_a_model_with_a_cast_that_changes_nothing_loads(backend, tmp_path):
     x = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
     with open_onnx(path) as session:
         np.testing.assert_allclose(session.run({"x": x})["y"], (x / (x + 1)).T, rtol=1e-6)
-    np.testing.assert_allclose(python_model._open(tmp_path, 1)({"x": x})["y"], (x / (x + 1)).T, rtol=1e-6)
+    np.testing.assert_allclose(python_model._open(tmp_path, 1, [])({"x": x})["y"], (x / (x + 1)).T, rtol=1e-6)
 
 
 def test_a_served_model_knows_the_same_optimisers():
     assert python_model.BREAKING == ort.BREAKING  # a served model cannot import them
+    assert python_model.ONE_ROUND == ort.ONE_ROUND
+
+
+def test_transposed_products_end_no_process(tmp_path):
+    """ONNX Runtime 1.31.1 ends the process at each with its own settings, before any can be caught."""
+    made = {path.stem: path for path in turned_products(tmp_path)}
+    code = """
+import sys
+from pathlib import Path
+from nm2trt.backends import ort
+from nm2trt.backends.options import BuildOptions
+for path in map(Path, sys.argv[1:]):
+    ort.open_onnx(path)
+    ort.open_onnx(path.read_bytes())
+    backend = ort.load()
+    path.with_suffix(".ort").write_bytes(backend.build(backend.parse(path), BuildOptions()).data)
+    ort.open_onnx(path.with_suffix(".ort"))
+    print(path.stem, flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *made.values()], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.split()) == (0, list(made)), done.stderr
+    x = np.random.default_rng(1).standard_normal((4, 3, 16)).astype(np.float16)
+    for path in made.values():
+        weight = numpy_helper.to_array(onnx.load(path).graph.initializer[0]).astype(np.float64)
+        with open_onnx(path) as session, open_onnx(path.with_suffix(".ort")) as built:
+            found = [
+                one.run({"x": np.stack([x, x]) if path.stem == "taken" else x})["y"]
+                for one in (session, built)
+            ]
+        expected = x.swapaxes(0, 1).astype(np.float64) @ weight
+        for one in found:
+            assert np.abs(one - expected).max() < 4e-3 * np.abs(expected).max(), path.stem
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        ("t = Transpose(x) c = Cast<to = 1>(t) y = MatMul(c, w)", True),
+        ("t = Transpose(x) c = Cast<to = 1>(t) i = Identity(c) y = MatMul(w, i)", True),
+        ("t = Transpose(x) y = MatMul(t, w)", False),
+        ("c = Cast<to = 1>(x) t = Transpose(c) y = MatMul(t, w)", False),
+        ("t = Transpose(x) y = MatMul(t, w) c = Cast<to = 1>(t) z = Relu(c)", False),
+        ("t = Transpose(x) s = Shape(t) c = Cast<to = 1>(s) y = MatMul(c, w)", False),
+    ],
+)
+def test_float32_models_keep_every_optimiser(nodes, expected):
+    graph = onnx.parser.parse_graph("g (float[n, 4] x, float[4, 4] w) => (float[n, 4] y) {" + nodes + "}")
+    data = helper.make_model(graph).SerializeToString()
+    assert crashing_optimisers(data) == (["MatmulTransposeFusion"] if expected else [])
+
+
+def test_what_is_no_model_crashes_no_optimiser(tmp_path):
+    data = onnx.load(next(iter(turned_products(tmp_path)))).SerializeToString()
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "cut").write_bytes(data[:100])
+    for name in ("nowhere", "empty", "cut", "."):
+        assert crashing_optimisers(str(tmp_path / name)) == []
+    for rubbish in (b"", b"\xff" * 40, bytes(1 << 28), data[:-1]):
+        assert crashing_optimisers(rubbish) == []
 
 
 def test_a_truncated_file_is_refused(backend, net, tmp_path):

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-import nm2trt
 from nm2trt.backends.protocol import Session
 from nm2trt.errors import BackendError, InputError, ModelError, ServerError
 from nm2trt.pipeline.sessions import backend_of, is_url, open_session, parse_shapes
@@ -17,36 +16,6 @@ def doubling(path):
         onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8), path
     )
     return path
-
-
-def test_a_transposed_product_in_fp16_is_run_and_ends_no_process(tmp_path):
-    """ONNX Runtime 1.31.1 ends the process as it fuses them; all attention with batch_first has one."""
-    rng = np.random.default_rng(0)
-    weight, x = (rng.normal(size=shape).astype(np.float16) for shape in ((16, 16), (2, 3, 16)))
-    last = rng.normal(size=(16, 16)).astype(np.float32)
-    graph = onnx.helper.make_graph(
-        [
-            onnx.helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
-            onnx.helper.make_node("MatMul", ["t", "w"], ["y"], name="product"),
-            onnx.helper.make_node("Cast", ["y"], ["f"], to=onnx.TensorProto.FLOAT),
-            onnx.helper.make_node("MatMul", ["f", "v"], ["z"]),
-        ],
-        "g",
-        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT16, ["b", 3, 16])],
-        [onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, [3, "b", 16])],
-        [onnx.numpy_helper.from_array(weight, "w"), onnx.numpy_helper.from_array(last, "v")],
-    )
-    path = tmp_path / "m.onnx"
-    onnx.save(
-        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path
-    )
-    with open_session(path) as session:
-        found = session.run({"x": x})["z"]
-    expected = x.transpose(1, 0, 2).astype(np.float64) @ weight @ last
-    assert np.abs(found - expected).max() < 2e-3 * np.abs(expected).max()
-    samples = {"x": np.repeat(x, 8, axis=0)}
-    nm2trt.quantize(path, tmp_path / "q.onnx", calib=samples)
-    assert nm2trt.prune(path, tmp_path / "p.onnx", calib=samples).counts["pruned"] == 2
 
 
 def test_an_onnx_model_runs(tmp_path):

@@ -80,6 +80,40 @@ def product(path: Path):
     )
 
 
+def turned_products(folder: Path):
+    """Return paths of models y = x^T @ w, for x of (4, 3, 16), that ONNX Runtime 1.31.1 cannot load by itself.
+
+    In `half` all is fp16, `mixed` casts x^T to float32, `taken` takes the first of two x first, and
+    `body` has the nodes of `mixed` in the body of an If.
+    """
+    weight = np.random.default_rng(0).standard_normal((16, 16))
+    turn = helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2])
+    turn_all = helper.make_node("Transpose", ["x"], ["t_"], perm=[0, 2, 1, 3])
+    take = helper.make_node("Gather", ["t_", "first"], ["t"], axis=0)
+    cast = helper.make_node("Cast", ["t"], ["c"], to=TensorProto.FLOAT)
+    product = helper.make_node("MatMul", ["c", "w"], ["y"])
+    empty = helper.make_tensor_value_info("y", TensorProto.FLOAT, [3, 4, 16])
+    body = helper.make_graph([turn, cast, product], "body", [], [empty])
+    choice = helper.make_node("If", ["yes"], ["y"], then_branch=body, else_branch=body)
+    stored = {"first": np.array(0), "yes": np.array(True)}
+    for name, dtype, nodes in (
+        ("half", "float16", [turn, helper.make_node("MatMul", ["t", "w"], ["y"])]),
+        ("mixed", "float32", [turn, cast, product]),
+        ("taken", "float32", [turn_all, take, cast, product]),
+        ("body", "float32", [choice]),
+    ):
+        used = {name for node in nodes for name in node.input}
+        yield _save(
+            folder / f"{name}.onnx",
+            nodes,
+            {"x": ("float16", [2, 4, 3, 16] if name == "taken" else [4, 3, 16])},
+            {"y": (dtype, [3, 4, 16])},
+            [numpy_helper.from_array(weight.astype(dtype), "w")]
+            + [numpy_helper.from_array(array, key) for key, array in stored.items() if key in used],
+            "",
+        )
+
+
 def identity(path: Path, dtype="float32", shape=("n", 4)):
     """Return `path` of a model that gives x back as y."""
     node = helper.make_node("Identity", ["x"], ["y"])

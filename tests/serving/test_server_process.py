@@ -406,6 +406,26 @@ def test_a_server_runs_nothing_that_came_as_external_data(tmp_path, tritonserver
     assert mark.exists()
 
 
+def test_transposed_products_are_served(tmp_path, tritonserver):
+    """ONNX Runtime would end the server's stub as it loads them; see `turned_products`."""
+    import numpy as np
+    import onnx
+
+    from nm2trt.backends.triton import TritonServer
+
+    x = np.random.default_rng(1).standard_normal((4, 3, 16)).astype(np.float16)
+    models = {path.stem: path for path in nets.turned_products(tmp_path)}
+    with TritonServer(f"http://{tritonserver.http}") as client:
+        for name, dtype in (("half", "FP16"), ("mixed", "FP32")):
+            deploy(models[name], tritonserver.repository, f"turned-{name}", DeployOptions(backend="python"))
+            client.load(f"turned-{name}")
+            found = client.infer(f"turned-{name}", "1", {"x": ("FP16", x)}, {"y": dtype})["y"]
+            weight = onnx.numpy_helper.to_array(onnx.load(models[name]).graph.initializer[0])
+            expected = x.swapaxes(0, 1).astype(np.float64) @ weight.astype(np.float64)
+            assert np.abs(found - expected).max() < 4e-3 * np.abs(expected).max()
+            client.unload(f"turned-{name}")
+
+
 def running(tmp_path, code):
     """Return a `RunningServer` around a Python process of its own group that stands for the server."""
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)

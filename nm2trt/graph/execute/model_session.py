@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from nm2trt.arrays import Arrays
-from nm2trt.graph.analysis.scopes import walk
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model, serialized
 from nm2trt.graph.storage.save import all_tensors
@@ -53,21 +52,6 @@ def opener(model: Model, names: Collection[str] = (), *, optimize: bool = False)
     # Bytes and a folder: a file beside the data would need a model's folder that can be written.
     folder = model.root if _stores_apart(model) else None
     return functools.partial(open_onnx, data, optimize=optimize, weights_folder=folder)
-
-
-def crashing_optimisers(model: Model) -> tuple[str, ...]:
-    """Return the optimisers at which ONNX Runtime may end the process, for `open_onnx` to leave out.
-
-    Version 1.31.1 does so at a MatMul with a weight in fp16 that reads a Transpose of other axes than the
-    last, as every nn.MultiheadAttention with batch_first has one.
-    """
-    return model.once("crashing optimisers", lambda: _crashing_optimisers(model))
-
-
-def _crashing_optimisers(model: Model) -> tuple[str, ...]:
-    half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in all_tensors(model.proto))
-    operators = {node.op_type for _, node in walk(model)} if half else set()
-    return ("MatmulTransposeFusion",) if operators >= {"MatMul", "Transpose"} else ()
 
 
 def run_graph(model: Model, feeds: Arrays) -> Arrays:

@@ -18,7 +18,6 @@ from nm2trt.calibration.collectors import Method, Observed
 from nm2trt.calibration.ranges import Ranges, calibrate
 from nm2trt.calibration.stream import SampleStream
 from nm2trt.graph.analysis.pinned_values import all_names, free_name
-from nm2trt.graph.execute.model_session import crashing_optimisers
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, serialized
 from nm2trt.graph.storage.model_hash import model_hash
@@ -38,17 +37,15 @@ class Observable:
         data: The model's bytes, without large weights.
         weights_folder: Where it finds them.
         observed: The outputs that were added, and what each says.
-        without: Optimisers that are left out.
     """
 
     data: bytes
     weights_folder: Path | None
     observed: Mapping[str, Observed]
-    without: Sequence[str]
 
     def open(self) -> OrtSession:
         """Open it in ONNX Runtime."""
-        return open_onnx(self.data, weights_folder=self.weights_folder, in_order=True, without=self.without)
+        return open_onnx(self.data, weights_folder=self.weights_folder, in_order=True)
 
 
 def value_ranges(
@@ -105,7 +102,7 @@ def observable(model: Model, values: Sequence[str], *, whole: bool) -> Observabl
     Raises:
         ModelError: It is too large to be run from memory.
     """
-    graph, without = model.proto.graph, crashing_optimisers(model)
+    graph = model.proto.graph
     nodes = list(graph.node)  # held, since `id` names an object only while it lives
     places = {id(node): place for place, node in enumerate(nodes)}
     makers = {name: node for node in nodes for name in node.output}
@@ -131,7 +128,7 @@ def observable(model: Model, values: Sequence[str], *, whole: bool) -> Observabl
             observed[name] = Observed(value, "min" if kind == "min" else "max")
     graph.node.sort(key=lambda node: places[id(node)])
     try:
-        return Observable(serialized(model), model.root, observed, without)
+        return Observable(serialized(model), model.root, observed)
     finally:
         places = {id(node): place for place, node in enumerate(nodes)}
         graph.node.sort(key=lambda node: places[id(node)])

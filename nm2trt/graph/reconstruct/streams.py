@@ -19,7 +19,6 @@ from onnx import TensorProto, helper, numpy_helper
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.ort import OrtSession, open_onnx
 from nm2trt.errors import ModelError, OutputError
-from nm2trt.graph.execute.model_session import crashing_optimisers
 from nm2trt.graph.execute.output_verdict import OutputVerdict, VerdictSum
 from nm2trt.graph.reconstruct.activation_grid import IntegerGrid, with_pairs
 from nm2trt.graph.reconstruct.network import Network
@@ -100,12 +99,7 @@ class Segments:
         source = network.model.proto
         model = helper.make_model(graph, opset_imports=source.opset_import, functions=source.functions)
         model.ir_version = source.ir_version
-        return open_onnx(
-            model.SerializeToString(),
-            weights_folder=network.model.root,
-            flush_denormals=True,
-            without=crashing_optimisers(network.model),
-        )
+        return open_onnx(model.SerializeToString(), weights_folder=network.model.root, flush_denormals=True)
 
     def _initializers(self, names: set[str], weights: Arrays) -> list[TensorProto]:
         kept = [self._stored[name] for name in sorted(names & self._stored.keys() - weights.keys())]

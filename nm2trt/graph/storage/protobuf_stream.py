@@ -12,13 +12,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 
 from nm2trt.graph.storage.light_onnx import onnx
+from nm2trt.onnx_bytes.fields import DELIMITED, fields
 
 _LARGE_BYTES = 1 << 16
 _MOST_ELEMENT_BYTES = 16  # a complex128
 # Field numbers of onnx.proto, which its versions never change.
 _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
 _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
-_VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 
 
 # How many bytes the numbers of a tensor take, and what makes them.
@@ -75,7 +75,7 @@ def upto_graph(
         places: Takes the place of each in what is yielded.
     """
     position = 0
-    for number, whole, body in _fields(light):
+    for number, whole, body in fields(light):
         if number != _MODEL_GRAPH:
             position += len(whole)
             yield whole
@@ -102,7 +102,7 @@ def _graph_parts(
 ) -> Iterator[tuple[list[bytes | memoryview], int]]:
     """Yield what stands in front of each initializer's numbers, and its index; -1 for all other fields."""
     index = -1
-    for number, field, content in _fields(graph):
+    for number, field, content in fields(graph):
         index += number == _GRAPH_INITIALIZER
         if number != _GRAPH_INITIALIZER or index not in large:
             yield [field], -1
@@ -114,7 +114,7 @@ def _graph_parts(
 def after_graph(light: memoryview) -> Iterator[memoryview]:
     """Yield the fields of a serialized model that follow its graph."""
     seen = False
-    for number, whole, _ in _fields(light):
+    for number, whole, _ in fields(light):
         if seen:
             yield whole
         seen = seen or number == _MODEL_GRAPH
@@ -134,7 +134,7 @@ def referring(model: memoryview, location: str) -> bytes | None:
     parts: list[bytes | memoryview] = []
     graphs = position = 0
     try:
-        for number, whole, body in _fields(model):
+        for number, whole, body in fields(model):
             position += len(whole)
             if number != _MODEL_GRAPH:
                 parts.append(whole)
@@ -149,7 +149,7 @@ def referring(model: memoryview, location: str) -> bytes | None:
 
 def _referring_graph(graph: memoryview, position: int, location: str) -> Iterator[bytes | memoryview]:
     """Yield a graph's fields; `position` is where the graph starts in the file."""
-    for number, whole, body in _fields(graph):
+    for number, whole, body in fields(graph):
         position += len(whole)
         if number != _GRAPH_INITIALIZER or len(body) < _LARGE_BYTES:
             yield whole
@@ -157,7 +157,7 @@ def _referring_graph(graph: memoryview, position: int, location: str) -> Iterato
         kept: list[bytes | memoryview] = []
         raw: list[tuple[int, int]] = []
         place = position - len(body)
-        for inner, field, content in _fields(body):
+        for inner, field, content in fields(body):
             place += len(field)
             if inner in (_TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION):
                 raise ValueError("inline numbers and external ones in one tensor")
@@ -180,41 +180,10 @@ def _reference(location: str, offset: int, length: int) -> list[bytes]:
     return [tensor.SerializeToString()]
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
-    """Yield number, whole field and content of each field of a serialized message."""
-    position = 0
-    while position < len(message):
-        start = position
-        tag, position = _varint(message, position)
-        kind = tag & 7
-        body = position
-        if kind == _VARINT:
-            _, position = _varint(message, position)
-        elif kind == _DELIMITED:
-            size, body = _varint(message, position)
-            position = body + size
-        else:
-            position += {_FIXED64: 8, _FIXED32: 4}[kind]
-        if position > len(message):
-            raise ValueError("a field ends after its message")
-        yield tag >> 3, message[start:position], message[body:position]
-
-
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-
-
 def _header(number: int, size: int) -> bytes:
     """Return the tag and length in front of a length-delimited field."""
     out = bytearray()
-    for value in (number << 3 | _DELIMITED, size):
+    for value in (number << 3 | DELIMITED, size):
         while value > 0x7F:
             out.append(value & 0x7F | 0x80)
             value >>= 7

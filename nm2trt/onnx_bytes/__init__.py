@@ -1,0 +1,1 @@
+"""ONNX files as bytes, read field by field, without the package `onnx`."""
