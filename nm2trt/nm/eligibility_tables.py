@@ -16,7 +16,12 @@ UNREAD_OPERATORS = frozenset(
     MatMulInteger16 QAttention FusedConv NhwcFusedConv FusedGemm FusedMatMul FusedMatMulActivation
     TransposeMatMul GemmFastGelu BiasGelu FastGelu QuickGelu SkipLayerNormalization EmbedLayerNormalization
     BiasSoftmax DynamicQuantizeLinear QLinearAdd QLinearMul QLinearConcat QLinearGlobalAveragePool
-    QLinearLeakyRelu QLinearSigmoid QLinearSoftmax PackedAttention MoE ReorderInput ReorderOutput""".split()
+    QLinearLeakyRelu QLinearSigmoid QLinearSoftmax PackedAttention MoE ReorderInput ReorderOutput BiasAdd
+    BiasDropout BiasSplitGelu BitmaskBiasDropout BitmaskDropout DecoderMaskedMultiHeadAttention
+    DecoderMaskedSelfAttention DynamicQuantizeLSTM GatedRelativePositionBias GemmFloat8 GroupNorm MatMulBnb4
+    MatMulFpQ4 NhwcConv NhwcMaxPool PackedMultiHeadAttention QEmbedLayerNormalization QLinearAveragePool
+    QLinearReduceMean QLinearWhere QOrderedAttention QOrderedGelu QOrderedLayerNormalization QOrderedMatMul
+    RelativePositionBias RemovePadding RestorePadding SkipGroupNorm SparseToDenseMatMul""".split()
 )
 # Operators of ONNX's own that it denies too; other builders were not asked.
 UNREAD_BY_RTX = frozenset(

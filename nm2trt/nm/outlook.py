@@ -12,6 +12,9 @@ from nm2trt.nm.eligibility import Place, can_run_sparse
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import Eligibility, WeightVerdict
 
+# Rules that speak of what zeros leave as it is, and not of the builder or the GPU.
+_IN_THE_MODEL = frozenset({"dtype", "unread-operator", "unread-by-rtx", "group-conv"})
+
 
 def outlook(verdicts: Sequence[WeightVerdict], place: Place) -> str:
     """Return the sentence.
@@ -32,7 +35,7 @@ def outlook(verdicts: Sequence[WeightVerdict], place: Place) -> str:
     held = verdict.pattern == "holds" and answer is not None and answer.code != "not-2:4"
     why = answer.sentence if held and answer is not None else f"{verdict.weight}: {verdict.sentence}"
     advice = answer.remedy if held and answer is not None else pattern_advice(verdict)
-    if (pruned := type_forbids(verdict, place)) is not None:
+    if (pruned := forbidden_at_two_of_four(verdict, place)) is not None:
         why, advice = f"{why}; nor would it at 2:4: {pruned.sentence}", pruned.remedy
     return f"{start}{place.suffix}: {why}" + ("" if advice in why else f"; {advice}")
 
@@ -63,8 +66,8 @@ def assumed_sparse(verdicts: Sequence[WeightVerdict], *, dtype: str | None = Non
     return found
 
 
-def type_forbids(verdict: WeightVerdict, place: Place) -> Eligibility | None:
-    """Return why a dense weight cannot run sparse even at 2:4, if its type is why and nothing lowers it.
+def forbidden_at_two_of_four(verdict: WeightVerdict, place: Place) -> Eligibility | None:
+    """Return why a dense weight cannot run sparse even at 2:4, if that is its type or known of its operators.
 
     What lowers float32 is advised where it is judged, so its answer has another code.
     """
@@ -72,7 +75,7 @@ def type_forbids(verdict: WeightVerdict, place: Place) -> Eligibility | None:
         return None
     (pruned,) = assumed_sparse([verdict])
     answer = None if pruned.facts is None else can_run_sparse(pruned.facts, place)
-    return answer if answer is not None and answer.answer != "yes" and answer.code == "dtype" else None
+    return answer if answer is not None and answer.answer != "yes" and answer.code in _IN_THE_MODEL else None
 
 
 def _foremost(

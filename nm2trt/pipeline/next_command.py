@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nm2trt.nm.advice import holds_two_of_four, is_lowered, is_quantised, prunable_weights, rebuilt_weights
 from nm2trt.nm.eligibility import Place
-from nm2trt.nm.outlook import any_can_run_sparse, assumed_sparse, type_forbids
+from nm2trt.nm.outlook import any_can_run_sparse, assumed_sparse, forbidden_at_two_of_four
 from nm2trt.nm.verdict import WeightVerdict
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ def next_command(model: str, report: VerifyReport) -> str:
     if not holding or (report.plan is not None and broken):
         # What is quantised, or of a type without sparse kernels, has to start again from the float32 model,
         # whose name is not known here.
-        lost = bool(report.quantised) or any(map(is_quantised, weights))
-        lost = lost or (bool(broken) and all(type_forbids(v, place) for v in broken))
+        lost = bool(report.quantised) or any(map(is_quantised, weights)) or _forbids(report)
         return "" if lost else pruning_command(model, report)
     build = f"nm2trt build {model} --sparsity"
     dtype = sparse_dtype(holding, place)
@@ -52,11 +51,20 @@ def pruning_command(model: str, report: VerifyReport) -> str:
         model: The file, as a word of a shell.
         report: What `verify` found out of it, or of what was made of it.
     """
+    if _forbids(report, "shape"):
+        return ""
     if rebuilt_weights(report.weights):
         return f"nm2trt prune {model} --calib {SAMPLES}"
     prunable = prunable_weights(report.weights)
     able = report.quantised or sparse_dtype(prunable, report.place) is not None
     return f"nm2trt prune {model}" if prunable and able else ""
+
+
+def _forbids(report: VerifyReport, *rungs: str) -> bool:
+    """Tell whether 2:4 would help no broken weight, for reasons of these rungs, or of any."""
+    broken = [verdict for verdict in report.weights if verdict.pattern == "broken"]
+    found = [forbidden_at_two_of_four(verdict, report.place) for verdict in broken]
+    return bool(found) and all(one is not None and (not rungs or one.rung in rungs) for one in found)
 
 
 def sparse_dtype(weights: Sequence[WeightVerdict], place: Place) -> str | None:

@@ -298,6 +298,41 @@ def test_a_dense_file_of_a_type_without_sparse_kernels_is_not_to_be_pruned(folde
 
 
 @pytest.mark.parametrize(
+    ("node", "reason", "remedy"),
+    [
+        (
+            NODE("FusedConv", ["x", "w"], ["y"], domain="com.microsoft", activation="Relu"),
+            "no TensorRT reads this model: it has FusedConv",
+            "export the original model, which ONNX Runtime neither optimised nor quantised",
+        ),
+        (
+            NODE("Conv", ["x", "w"], ["y"], group=2),
+            "a convolution with 2 groups is never given a sparse kernel",
+            "leave it dense: sparsity costs accuracy here and brings nothing",
+        ),
+    ],
+    ids=["fused-by-ONNX-Runtime", "grouped"],
+)
+def test_a_dense_file_that_no_zeros_help_is_not_to_be_pruned(folder, capsys, node, reason, remedy):
+    pytest.importorskip("tensorrt_rtx")
+    channels = 32 if node.domain else 16
+    save("m.onnx", [node], {"w": filters(sparse=False)[:, :channels]})
+    proto = onnx.load("m.onnx")
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    onnx.save(proto, "m.onnx")
+    text = said(capsys, "verify", "m.onnx", *RTX, status=3)
+    assert f"nor would it at 2:4: {reason}" in text
+    words = following(text)
+    assert words[:2] == ["explain", "m.onnx"]
+    assert f"do: {remedy}" in said(capsys, *words)
+    if not node.domain:
+        for words in (("cast", "-o", "h.onnx"), ("quantize", "--calib", "SAMPLES.npz", "-o", "q.onnx")):
+            assert following(said(capsys, words[0], "m.onnx", *words[1:]))[0] == "explain"
+    text = said(capsys, "build", "m.onnx", "--sparsity", *RTX, status=3)
+    assert f"no sparse kernel could run; {remedy}, or build dense" in text
+
+
+@pytest.mark.parametrize(
     ("command", "model", "following_word"),
     [
         ("permute", "dense.onnx", "prune"),

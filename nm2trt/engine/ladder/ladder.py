@@ -26,7 +26,7 @@ from nm2trt.engine.ladder.builder_rungs import (
 from nm2trt.engine.ladder.ladder_row import RUNGS, LadderRow
 from nm2trt.nm.advice import holds_two_of_four, pattern_advice
 from nm2trt.nm.eligibility import Place, can_run_sparse, expectations
-from nm2trt.nm.outlook import type_forbids
+from nm2trt.nm.outlook import forbidden_at_two_of_four
 from nm2trt.nm.verdict import WeightVerdict
 
 _NOT_REACHED = "-"
@@ -156,8 +156,10 @@ def _row(verdict: WeightVerdict, sparsity: str, place: Place, evidence: Evidence
 
 
 def _pattern_remedy(verdict: WeightVerdict, place: Place) -> str:
-    forbidden = type_forbids(verdict, place)
-    return pattern_advice(verdict) if forbidden is None else f"even at 2:4, {forbidden.remedy}"
+    forbidden = forbidden_at_two_of_four(verdict, place)
+    if forbidden is None:
+        return pattern_advice(verdict)
+    return forbidden.remedy if forbidden.rung == "shape" else f"even at 2:4, {forbidden.remedy}"
 
 
 def _above_builder(node: str, evidence: Evidence) -> list[Rung]:

@@ -76,8 +76,11 @@ def require_pattern(
     if not any(map(holds_two_of_four, weights)):
         what = "none of its weights holds 2:4" if weights else "it has no weights to judge"
         advice = "train it sparse (nm2trt.sparsify), "
+        others = {row.remedy for row in ladder} - set(map(pattern_advice, weights))
         if broken and all(map(is_quantised, broken)):
             advice = f"{pattern_advice(broken[0])}, "
+        elif len(others) == 1 and all(row.remedy in others for row in ladder):
+            advice = f"{others.pop()}, "  # 2:4 would not be enough
         elif prunable_weights(weights):
             advice += "prune it (nm2trt prune), "
         raise NothingSparseError(
