@@ -148,7 +148,7 @@ def test_what_is_not_known_stays_without_positions():
     assert "cpp" not in said
 
 
-@pytest.mark.parametrize(("batch", "mark"), [(1, "?"), ("?", "?"), ("", ""), (1, "-1")])
+@pytest.mark.parametrize(("batch", "mark"), [(1, "?"), ("?", "?"), ("", ""), (1, "-1"), ("None", "None")])
 def test_free_sizes_that_an_exporter_calls_by_one_mark_are_not_tied(batch, mark, tmp_path, capsys):
     """paddle2onnx names every free size "?", which TensorRT would tie; it takes an empty name for a size of 0."""
     pytest.importorskip("tensorrt_rtx")

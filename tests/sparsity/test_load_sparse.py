@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import nm2trt
 from nm2trt.errors import SparsifyError, SparsityError
@@ -86,6 +87,10 @@ KEPT = r"weight does not hold 2:4 yet: [34] of each 4 are kept after 1 steps; tr
 CASES = {
     "plain": (lambda: net().state_dict(), r"not of an attached model: it holds no pattern"),
     "empty": (dict, r"not of an attached model"),
+    "torch.nn.utils.prune": (
+        lambda: prune.l1_unstructured(net()[4], "weight", 0.5).state_dict(),
+        r"keeps 'weight' as 'weight_orig' and its mask; load it into a model that was pruned alike",
+    ),
     "cut": (lambda: refused(cut), r"of another model than Sequential: it lacks 4\.bias"),
     "nan": (lambda: refused(break_finite), r"4\.weight holds NaN or infinity"),
     "unfinished lbc": (lambda: trained("lbc", 1)[0].state_dict(), r"does not hold 2:4 yet: \d candidates"),

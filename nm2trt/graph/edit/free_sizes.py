@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from nm2trt.graph.storage.model import Model
 
+# Words for "any size", beside names without a letter or digit.
+_ANY = frozenset({"-1", "none", "null", "unk", "unknown", "dynamic"})
+
 
 def untie_free_sizes(model: Model) -> bool:
     """Take the name off every free size that is called "?" or the like.
@@ -23,7 +26,7 @@ def untie_free_sizes(model: Model) -> bool:
         dim
         for value in graph.input
         for dim in value.type.tensor_type.shape.dim
-        if dim.HasField("dim_param") and not any(letter.isalnum() for letter in dim.dim_param)
+        if dim.HasField("dim_param") and _says_nothing(dim.dim_param)
     ]
     names = [dim.dim_param for dim in dims]
     shared = {name for name in names if names.count(name) > 1 or not name}
@@ -35,3 +38,7 @@ def untie_free_sizes(model: Model) -> bool:
             if dim.HasField("dim_param") and dim.dim_param in shared:
                 dim.ClearField("dim_param")
     return True
+
+
+def _says_nothing(name: str) -> bool:
+    return name.casefold() in _ANY or not any(letter.isalnum() for letter in name)
