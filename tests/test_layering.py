@@ -17,7 +17,7 @@ LEVELS = [
         "json_value",
         "arrays",
         "writer_marks",
-        "protobuf_fields",
+        "onnx_bytes",
     },
     {"errors", "tables"},
     {"locks"},
