@@ -117,8 +117,8 @@ def _no_pattern(state: Mapping[str, Any]) -> str:
     pruned = next((key for key in state if key.endswith("_orig") and f"{key[:-5]}_mask" in state), "")
     if pruned:
         return (
-            f"the state is of torch.nn.utils.prune, which keeps {pruned[:-5]!r} as {pruned!r} and its mask; load "
-            "it into a model that was pruned alike, and call torch.nn.utils.prune.remove on each weight"
+            f"the state is of torch.nn.utils.prune, which keeps {pruned[:-5]!r} as {pruned!r} and its mask; "
+            "load it into a model that was pruned alike, and call torch.nn.utils.prune.remove on each weight"
         )
     return "the state is not of an attached model: it holds no pattern; load it by model.load_state_dict"
 
