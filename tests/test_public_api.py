@@ -74,6 +74,15 @@ def test_type_hints_of_public_names_are_types():
     assert dict(found)["return"] is VerifyReport
 
 
+def test_type_hints_do_not_need_the_packages_that_they_name():
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'onnx')))\n"
+        "import nm2trt, typing; print([typing.get_type_hints(getattr(nm2trt, n)) for n in nm2trt._FUNCTIONS])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "str | os.PathLike[str]" in found
+
+
 def test_every_module_says_what_it_is_for():
     assert not [name for name in MODULES if not import_module(name).__doc__], "have no docstring"
 

@@ -128,12 +128,29 @@ def _type_hints(function: Callable[..., Any]) -> dict[str, Any]:
         if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
             continue
         for imported in node.body:
-            if isinstance(imported, ast.Import):
-                names |= {alias.asname or alias.name: import_module(alias.name) for alias in imported.names}
-            elif isinstance(imported, ast.ImportFrom):
-                source = import_module(str(imported.module))
-                names |= {alias.name: getattr(source, alias.name) for alias in imported.names}
+            if isinstance(imported, (ast.Import, ast.ImportFrom)):
+                names |= {alias.asname or alias.name: _named(imported, alias) for alias in imported.names}
     return get_type_hints(function, names)
+
+
+def _named(imported: ast.Import | ast.ImportFrom, alias: ast.alias) -> Any:
+    try:
+        if isinstance(imported, ast.Import):
+            return import_module(alias.name)
+        return getattr(import_module(str(imported.module)), alias.name)
+    except ImportError:  # of an extra that is not installed
+        return _NotInstalled
+
+
+class _AnyName(type):
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):  # as typing asks for, to tell kinds of types apart
+            raise AttributeError(name)
+        return cls
+
+
+class _NotInstalled(metaclass=_AnyName):
+    """Stands for a type, or a module with types, of a package that is not installed."""
 
 
 @cache
