@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 _VARINT, _FIXED64, DELIMITED, _FIXED32 = 0, 1, 2, 5
+_MOST_BITS = 64  # of a number; without an end, a file of 0xff would make one of as many digits
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
@@ -34,11 +35,11 @@ def fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
+    value = 0
+    for shift in range(0, _MOST_BITS, 7):
         byte = message[position]
         position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position
-        shift += 7
+    raise ValueError("a number has no end")
