@@ -236,7 +236,7 @@ def _reference(session: OrtSession, own: Collection[str]) -> Reference:
         except (BackendError, DataError) as error:
             why = why or str(error)
             continue
-        inside = {name: outputs.pop(name) for name in outputs.keys() - set(own)}
+        inside = {name: outputs.pop(name) for name in sorted(outputs.keys() - set(own))}
         if all(_is_comparable(value) for value in outputs.values() if value.dtype.kind == "f"):
             floats = {name: v for name, v in inside.items() if v.dtype.kind == "f" and _is_finite(v)}
             return Reference(feeds, outputs, inside=floats)

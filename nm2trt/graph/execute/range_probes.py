@@ -72,7 +72,7 @@ def value_ranges(
         infinite: As `calibrate` takes it.
     """
     seen = observable(model, values, whole=method != "minmax")
-    given = {value.name for value in model.proto.graph.output}
+    given = [value.name for value in model.proto.graph.output]
 
     def keep(feeds: Arrays, outputs: Arrays) -> None:
         if first is not None:

@@ -107,6 +107,18 @@ def test_outputs_are_near_the_float_models(folder):
     assert item.cosine > 0.999
 
 
+def test_outputs_are_compared_in_the_order_of_the_model(folder):
+    model = onnx.load(folder / "m.onnx")
+    for name in "fdbace":
+        given = model.graph.output[0]
+        model.graph.node.append(NODE("Sigmoid", [given.name], [name], name))
+        model.graph.output.append(given)
+        model.graph.output[-1].name = name
+    onnx.save(model, folder / "m.onnx")
+    names = [output.name for output in model.graph.output]
+    assert [item.name for item in quantise(folder).differences] == names
+
+
 def test_weights_may_stay_float_behind_a_pair(folder):
     quantise(folder, float_weights=True)
     after = tensors(folder / "q.onnx")
