@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from nm2trt.graph.storage import light_onnx
 from nm2trt.graph.storage.light_onnx import TensorProto, graphs_of, is_default, onnx
-from nm2trt.graph.storage.model import Model
+from nm2trt.graph.storage.model import Model, opset
 from nm2trt.installed import installed_version
 
 Shapes = Mapping[str, tuple[int | None, ...]]
@@ -31,11 +31,16 @@ _VALUE_FREE = frozenset(
     InstanceNormalization LayerNormalization LeakyRelu Log LogSoftmax MatMul Max MaxPool Min Mul Neg
     PRelu Pow QuantizeLinear Relu Sigmoid Softmax Softplus Sqrt Sub Sum Tanh Transpose""".split()
 )
+_FIRST_EINSUM = 12  # the opset
 # Operators of onnxruntime's optimiser, of which onnx knows nothing: the operator that stands in for one, the
 # inputs that it reads, and the outputs that are as its own. Reshape to an unknown shape gives only the type.
 _StandIn = tuple[str, tuple[int | None, ...], tuple[int, ...]]
 _STAND_INS: Mapping[str, _StandIn] = {
-    **dict.fromkeys("BiasGelu FastGelu Gelu QuickGelu".split(), ("Identity", (0,), (0,))),
+    **dict.fromkeys(
+        "BiasAdd BiasGelu FastGelu Gelu GroupNorm QuickGelu RotaryEmbedding".split(), ("Identity", (0,), (0,))
+    ),
+    "SkipGroupNorm": ("Identity", (0,), (0, 1)),
+    "GemmFastGelu": ("MatMul", (0, 1), (0,)),
     **dict.fromkeys(
         "SkipLayerNormalization SkipSimplifiedLayerNormalization".split(), ("Identity", (0,), (0, 3))
     ),
@@ -43,9 +48,8 @@ _STAND_INS: Mapping[str, _StandIn] = {
     "FusedConv": ("Conv", (0, 1, 2), (0,)),
     "FusedGemm": ("Gemm", (0, 1, 2), (0,)),
     **dict.fromkeys(
-        """Attention BiasAdd BiasSplitGelu DecoderMaskedMultiHeadAttention FusedMatMul FusedMatMulActivation
-        GemmFastGelu GroupNorm GroupQueryAttention MultiHeadAttention RotaryEmbedding SkipGroupNorm
-        TransposeMatMul""".split(),
+        """Attention BiasSplitGelu DecoderMaskedMultiHeadAttention FusedMatMul FusedMatMulActivation
+        GroupQueryAttention MultiHeadAttention TransposeMatMul""".split(),
         ("Reshape", (0, None), (0, 1, 2)),
     ),
 }
@@ -119,6 +123,7 @@ def _light(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> onnx.Gra
     source, graph = model.proto.graph, light.graph
     graph.name = "shapes"
     given = {value.name for value in source.input}
+    version = opset(model.proto) or 0
     dims = {tensor.name: tensor.dims for tensor in source.initializer}
     for node in source.node:
         weight = _large_constant(node)
@@ -126,7 +131,7 @@ def _light(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> onnx.Gra
             dims[node.output[0]] = weight.dims
             graph.input.append(_typed_value(node.output[0], weight.data_type, weight.dims))
             continue
-        graph.node.extend(_known_to_onnx(node, dims) if node.domain == "com.microsoft" else [node])
+        graph.node.extend(_known_to_onnx(node, dims, version) if node.domain == "com.microsoft" else [node])
     write_kernel_shapes(graph, dims)
     for position in reversed([at for at, node in enumerate(graph.node) if _may_crash(node)]):
         del graph.node[position]
@@ -158,22 +163,49 @@ def _light(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> onnx.Gra
         return light.graph
 
 
-def _known_to_onnx(node: onnx.NodeProto, dims: Mapping[str, Sequence[int]]) -> Iterator[onnx.NodeProto]:
+def _known_to_onnx(
+    node: onnx.NodeProto, dims: Mapping[str, Sequence[int]], version: int
+) -> Iterator[onnx.NodeProto]:
     """Yield the nodes that give a node's outputs the types that they have; the node, if it is not known."""
     if node.op_type not in _STAND_INS:
         yield node
         return
     operator, slots, outputs = _STAND_INS[node.op_type]
-    if node.op_type == "Attention" and not any(a.name == "qkv_hidden_sizes" for a in node.attribute):
-        projections = dims.get(node.input[1], (0, 0))
-        if len(node.output) == 1 and projections[1] == 3 * projections[0] > 0:  # no head was pruned
-            operator, slots = "Identity", (0,)
-    read = ["" if slot is None or slot >= len(node.input) else node.input[slot] for slot in slots]
     for slot in outputs:
         if slot < len(node.output) and node.output[slot]:
-            yield onnx.NodeProto(
-                op_type=operator, input=read, output=[node.output[slot]], attribute=node.attribute
-            )
+            first = _first_output(node, dims) if slot == 0 else None
+            if first is None or (first[0] == "Einsum" and version < _FIRST_EINSUM):
+                first = operator, slots, node.attribute
+            kind, own, attributes = first
+            read = ["" if at is None or at >= len(node.input) else node.input[at] for at in own]
+            yield onnx.NodeProto(op_type=kind, input=read, output=[node.output[slot]], attribute=attributes)
+
+
+def _first_output(
+    node: onnx.NodeProto, dims: Mapping[str, Sequence[int]]
+) -> tuple[str, Sequence[int | None], Sequence[onnx.AttributeProto]] | None:
+    """Return operator, inputs and attributes that give a node's first output its shape; None without them."""
+    given = {attribute.name: attribute.i for attribute in node.attribute}
+    separate = len(node.input) > 2 and all(node.input[:3])  # query, key and value, not packed into one
+    if node.op_type == "Attention" and "qkv_hidden_sizes" not in given:
+        projections = dims.get(node.input[1], (0, 0))
+        if len(node.output) == 1 and projections[1] == 3 * projections[0] > 0:  # no head was pruned
+            return "Identity", (0,), ()
+    if node.op_type == "GroupQueryAttention" and separate:
+        return "Identity", (0,), ()
+    if node.op_type == "MultiHeadAttention" and separate:
+        return "Einsum", (0, 2), [_equation("bsd,blv->bsv")]
+    products = ("FusedMatMul", "FusedMatMulActivation", "TransposeMatMul")
+    if node.op_type in products and not (given.get("transBatchA") or given.get("transBatchB")):
+        if not (given.get("transA") or given.get("transB")):
+            return "MatMul", (0, 1), ()
+        left, right = "ki" if given.get("transA") else "ik", "jk" if given.get("transB") else "kj"
+        return "Einsum", (0, 1), [_equation(f"...{left},...{right}->...ij")]
+    return None
+
+
+def _equation(text: str) -> onnx.AttributeProto:
+    return onnx.AttributeProto(name="equation", type=onnx.AttributeProto.STRING, s=text.encode())
 
 
 def crashes_inference(proto: onnx.ModelProto) -> bool:

@@ -89,6 +89,62 @@ def test_shapes_and_types_are_those_that_onnxruntime_makes(tmp_path):
     assert {"embedded", "normed", "active", "sum", "seen", "z"} <= set(shapes)
 
 
+CACHE = [[2, 2, 0, 8], [2, 2, 0, 8]]
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes", "read", "known"),
+    [
+        ("MultiHeadAttention", {"num_heads": 2}, [[2, 5, 16], [2, 7, 16], [2, 7, 32]], True),
+        ("MultiHeadAttention", {"num_heads": 2}, [[2, 5, 16], [2, 2, 7, 8], [2, 2, 7, 8]], False),
+        (
+            "GroupQueryAttention",
+            {"num_heads": 4, "kv_num_heads": 2},
+            [[2, 3, 32], *[[2, 3, 16]] * 2, *CACHE],
+            True,
+        ),
+        ("GroupQueryAttention", {"num_heads": 4, "kv_num_heads": 2}, [[2, 3, 64], None, None, *CACHE], False),
+        ("FusedMatMul", {"alpha": 0.5}, [[2, 1, 5, 4], [3, 4, 6]], True),
+        ("FusedMatMul", {"transA": 1}, [[2, 3, 4, 5], [2, 3, 4, 6]], True),
+        ("FusedMatMul", {"transB": 1}, [[2, 1, 5, 4], [2, 3, 6, 4]], True),
+        ("FusedMatMul", {"transA": 1, "transB": 1}, [[2, 3, 4, 5], [6, 4]], False),
+        ("FusedMatMul", {"transBatchA": 1}, [[5, 2, 3, 4], [2, 3, 4, 6]], False),
+    ],
+)
+def test_shapes_after_attention_and_products_are_those_that_onnxruntime_makes(
+    operator, attributes, read, known
+):
+    names = ["" if shape is None else f"x{place}" for place, shape in enumerate(read)]
+    stored = []
+    if operator == "GroupQueryAttention":
+        names += ["last", "total"]
+        stored = [numpy_helper.from_array(np.array(*of), name) for of, name in (
+            (([2, 2], np.int32), "last"), ((3, np.int32), "total"),
+        )]  # fmt: skip
+    outputs = ["y", "key", "value"] if operator == "GroupQueryAttention" else ["y"]
+    nodes = [
+        helper.make_node(operator, names, outputs, domain="com.microsoft", **attributes),
+        helper.make_node("Relu", ["y"], ["z"]),
+    ]
+    sizes = {name: shape for name, shape in zip(names, read, strict=False) if name}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in sizes.items()],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
+        stored,
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    feeds = {name: np.ones(shape, np.float32) for name, shape in sizes.items()}
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (value,) = session.run(["z"], feeds)
+    assert infer_shapes(load(model)).get("z") == (value.shape if known else None)
+    assert infer_types(load(model))["z"] == TensorProto.FLOAT
+    model.opset_import[0].version = 11  # it has no Einsum
+    assert infer_types(load(model))["z"] == TensorProto.FLOAT
+
+
 def test_a_model_that_the_optimiser_wrote_is_cast_around_its_operators(tmp_path):
     onnx.save(optimised_net(), tmp_path / "m.onnx")
     report = nm2trt.cast(tmp_path / "m.onnx", tmp_path / "c.onnx")
