@@ -219,7 +219,8 @@ def test_outputs_that_have_nothing_in_common_on_the_samples_are_refused_unless_a
 ):
     """A large number is added and taken off again: its rounding is all that remains."""
     net = normed(NODE("Add", ["h", "big"], ["a"]), NODE("Sub", ["a", "big"], ["z"]))
-    net.graph.initializer.append(tensor("big", np.float32(60_000 if to == "fp16" else 10_000)))
+    # From 10,000 on `quantize` would take it for a mask, which stays float.
+    net.graph.initializer.append(tensor("big", np.float32(60_000 if to == "fp16" else 9_000)))
     onnx.save(net, tmp_path / "m.onnx")
     x = np.random.default_rng(1).standard_normal((32, SIZE)).astype(np.float32)
     np.savez(tmp_path / "s.npz", x=x)
@@ -257,6 +258,10 @@ def test_what_is_tiny_or_alone_or_was_zero_may_be_unrelated():
         ([5.0, 5.0], [4.0, 4.0], ""),
         ([1e-6, 2e-6], [0.0, 0.0], ""),
         ([1.0, 1.0001], [1.0, 1.0], ""),
+        ([1.0, 2.0, -np.inf], [0.0, 0.0, -np.inf], "all zero"),
+        ([1.0, 2.0, -np.inf], [3.0, 3.0, -np.inf], "the constant 3"),
+        ([1.0, 2.0, -np.inf], [1.0, 2.1, -np.inf], ""),
+        ([-np.inf, 2.0, -np.inf], [-np.inf, 0.0, -np.inf], ""),
     ],
     ids=str,
 )
