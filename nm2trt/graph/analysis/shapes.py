@@ -188,8 +188,8 @@ def _first_output(
     given = {attribute.name: attribute.i for attribute in node.attribute}
     separate = len(node.input) > 2 and all(node.input[:3])  # query, key and value, not packed into one
     if node.op_type == "Attention" and "qkv_hidden_sizes" not in given:
-        projections = dims.get(node.input[1], (0, 0))
-        if len(node.output) == 1 and projections[1] == 3 * projections[0] > 0:  # no head was pruned
+        rows, *columns = dims.get("".join(node.input[1:2]), ()) or (0,)
+        if len(node.output) == 1 and rows and columns == [3 * rows]:  # no head was pruned
             return "Identity", (0,), ()
     if node.op_type == "GroupQueryAttention" and separate:
         return "Identity", (0,), ()

@@ -239,3 +239,15 @@ def test_an_onnx_of_any_build_is_dated(monkeypatch, version, before):
     monkeypatch.setattr(shapes, "installed_version", lambda *names: version if "onnx-weekly" in names else "")
     assert shapes._onnx_is_before_1_22() is before
     shapes._onnx_is_before_1_22.cache_clear()
+
+
+@pytest.mark.parametrize(("inputs", "sizes"), [("x", "32, 96"), ("x, w", "96"), ("x, w", "")])
+def test_an_attention_without_projections_of_two_dimensions_has_no_known_shape(tmp_path, inputs, sizes):
+    text = f"""<ir_version: 9, opset_import: ["": 18, "com.microsoft": 1]>
+        g (float[1, 4, 32] x, float[{sizes}] w) => (float[a, b, c] y) {{ y = com.microsoft.Attention({inputs}) }}"""
+    proto = onnx.parser.parse_model(text)
+    proto.graph.input.pop()
+    sizes = [int(size) for size in sizes.split(", ") if size]
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(sizes, np.float32), "w"))
+    onnx.save(proto, tmp_path / "m.onnx")
+    assert infer_shapes(load(tmp_path / "m.onnx")).get("y") == (None, None, None)
