@@ -24,7 +24,7 @@ REFUSED = {
     "default-metric-option": (
         "validate: {data: d.npz, metric_options: [blank=0]}",
         "",
-        "'blank=0' is not an option of",
+        "'blank=0' is not an option of top-1, which takes no options",
     ),
     "drop": ("validate: {data: d.npz, max_drop: 5}", "max_drop", "valid string"),
     "ambiguous-drop": ('validate: {data: d.npz, max_drop: "0.5"}', "max_drop", "may mean 0.5 points"),

@@ -269,9 +269,10 @@ def _follow(
 ) -> list[Array]:
     """Apply an operator to places instead of numbers: where does each element of the result come from?"""
     if operator in MOVES:
-        joined = operator == "Concat"
+        # A set, as a Concat may join any number of tensors.
+        others = set(range(len(arrays))).difference(tracked) if operator == "Concat" else ()
         moved = [
-            np.full(array.shape, -1) if array is not None and joined and position not in tracked else array
+            np.full(array.shape, -1) if array is not None and position in others else array
             for position, array in enumerate(arrays)
         ]
         if operator == "Pad":

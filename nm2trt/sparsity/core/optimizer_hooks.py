@@ -67,7 +67,7 @@ class OptimizerHooks:
             if any(p.requires_grad and id(p) not in held for p in weight.parameters()):
                 raise SparsifyError(
                     f"the optimizer does not train {weight.name}; make it from model.parameters() after "
-                    "sparsify, and after fully_shard if that is used"
+                    "sparsify, and after fully_shard if that is used; several are attached in one call"
                 )
         for optimizer in optimizers:
             if not own & _held(optimizer):

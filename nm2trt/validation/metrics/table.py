@@ -129,10 +129,11 @@ def metric_options(texts: Sequence[str], names: Sequence[str]) -> dict[str, str]
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or key not in known:
-            have = ", ".join(sorted(known)) or "none"
-            raise InputError(
-                f"{text!r} is not an option of {', '.join(names)}; options are KEY=VALUE of: {have}"
-            )
+            if not names:
+                raise InputError(f"the option {text!r} needs a metric; name the one that takes it")
+            have = ", ".join(sorted(known))
+            told = f"; options are KEY=VALUE of: {have}" if have else ", which takes no options"
+            raise InputError(f"{text!r} is not an option of {', '.join(names)}{told}")
         found[key] = value
     return found
 

@@ -356,10 +356,10 @@ def test_unknown_metrics(name, match):
 
 def test_options_are_those_of_the_metrics_named():
     assert metric_options(["blank=3", "format=xywh"], ["cer", "map"]) == {"blank": "3", "format": "xywh"}
-    with pytest.raises(
-        InputError, match="'blank=3' is not an option of top-1; options are KEY=VALUE of: none"
-    ):
+    with pytest.raises(InputError, match="'blank=3' is not an option of top-1, which takes no options"):
         metric_options(["blank=3"], ["top-1"])
+    with pytest.raises(InputError, match="the option 'blank=3' needs a metric; name the one that takes it"):
+        metric_options(["blank=3"], [])
     with pytest.raises(InputError, match="'blank' is not an option of cer"):
         metric_options(["blank"], ["cer"])
 
