@@ -2,7 +2,7 @@
 
 A scope is the main graph, an If/Loop/Scan body, or one call of a local function. It knows, for every value it
 can see, whether it is constant, depends on an input, or comes from something that cannot be evaluated. That
-is settled once, in topological order and without recursion.
+is settled once, in topological order; without recursion, but for functions that call functions.
 """
 
 from __future__ import annotations
