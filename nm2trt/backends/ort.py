@@ -26,23 +26,11 @@ from nm2trt.files import check_input, library_path
 from nm2trt.installed import installed_version
 from nm2trt.limits.bounds import bounds
 from nm2trt.limits.run_watch import watched
+from nm2trt.onnx_bytes.optimiser_faults import BREAKING, ONE_ROUND
 from nm2trt.onnx_bytes.turned_products import crashing_optimisers
 from nm2trt.progress import bar
 
 KIND = "ONNX Runtime model in its .ort format: runs in ONNX Runtime, where zeros bring no speed"
-
-# What version 1.31.1 says of a sound model that it broke itself -> the optimiser without which it loads.
-# One gives a QuantizeLinear that it adds after a Reshape, Transpose and the like two types, which contradict
-# each other, from opset 21 on; one takes away a Cast that changes nothing, though a Mul by 1/x reads it.
-BREAKING = {
-    "output_dtype": "QDQPropagationTransformer",
-    "output of a previous node": "CastElimination",
-}
-
-# Before the second round of optimisations, which only weights in fp16 bring about, ONNX Runtime puts Casts
-# around what it computes in float32; from 1.24 on it may then end the process as `turned_products` says, e.g.
-# at a MultiheadAttention with batch_first in fp16.
-ONE_ROUND = ("session.graph_optimizations_loop_level", "0")
 
 # Errors arrive as exceptions; the library's own log would write a model's names to the terminal as they are.
 _FATAL = 4

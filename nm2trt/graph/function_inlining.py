@@ -13,12 +13,13 @@ from nm2trt.errors import LineageError, ModelError
 from nm2trt.figures import counted
 from nm2trt.graph.analysis.pinned_values import all_names
 from nm2trt.graph.analysis.scopes import unfolded, walk
-from nm2trt.graph.analysis.value_states import Scope, bodies
+from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.analysis.weight_operands import consumers
 from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, run_reference
 from nm2trt.graph.pass_frame import Change, Pass
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
+from nm2trt.graph.storage.node_parts import bodies
 from nm2trt.graph.storage.stage_metadata import plan_of
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.limits.bounds import bounds

@@ -12,7 +12,7 @@ def fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
     """Yield number, whole field and content of each field of a serialized message.
 
     Raises:
-        ValueError, LookupError: The bytes are no message.
+        ValueError, LookupError: The bytes are not a serialized message.
     """
     position = 0
     while position < len(message):

@@ -9,9 +9,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from nm2trt.errors import ModelError
-from nm2trt.graph.analysis.value_states import CONSTANT, Scope, State, bodies, define, renamed, settle
+from nm2trt.graph.analysis.value_states import CONSTANT, Scope, State, define, settle
 from nm2trt.graph.storage.light_onnx import is_default, onnx
 from nm2trt.graph.storage.model import Model, opset
+from nm2trt.graph.storage.node_parts import bodies, renamed
 from nm2trt.limits.bounds import bounds
 
 # A bound that no real model reaches: a file that needs more is built to exhaust its reader.

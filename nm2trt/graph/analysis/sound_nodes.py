@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from nm2trt.errors import ModelError
-from nm2trt.graph.analysis.value_states import node_name
 from nm2trt.graph.storage.light_onnx import is_default, onnx, schema_at, schemas
 from nm2trt.graph.storage.model import Model
+from nm2trt.graph.storage.node_parts import node_name
 from nm2trt.nm.axes import is_einsum
 
 # Attributes that count something, whatever the operator; many readers divide by them.

@@ -14,16 +14,11 @@ from typing import Any, Literal
 from nm2trt.errors import ModelError
 from nm2trt.graph.storage.light_onnx import attribute_value, is_default, onnx, schemas
 from nm2trt.graph.storage.model import Model, opset
+from nm2trt.graph.storage.node_parts import bodies, node_name, renamed
 from nm2trt.graph.storage.tensors import read_tensor
 
 _NONDETERMINISTIC = frozenset(
     "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli Dropout".split()
-)
-
-# Types of attributes that hold no graph.
-_PLAIN = frozenset(
-    getattr(onnx.AttributeProto, kind)
-    for kind in ("FLOAT", "INT", "STRING", "TENSOR", "FLOATS", "INTS", "STRINGS")
 )
 
 
@@ -129,31 +124,6 @@ class Scope:
     def label(self, node: onnx.NodeProto) -> str:
         """Return a node's name with its scope in front; an unnamed node gets its type and position."""
         return self.name + node_name(node, self.positions[id(node)])
-
-
-def node_name(node: onnx.NodeProto, position: int) -> str:
-    """Return a node's name, or its type and position if it has no name."""
-    return node.name or f"{node.op_type}#{position}"
-
-
-def bodies(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
-    """Yield the graphs in a node's attributes, each with the attribute's name."""
-    for attribute in node.attribute:
-        kind = attribute.type
-        if kind in _PLAIN:
-            continue
-        if kind == onnx.AttributeProto.GRAPH:
-            yield attribute.name, attribute.g
-        for graph in attribute.graphs:
-            yield attribute.name, graph
-
-
-def renamed(attribute: onnx.AttributeProto, name: str) -> onnx.AttributeProto:
-    """Return a copy of an attribute under another name."""
-    copy = onnx.AttributeProto()
-    copy.CopyFrom(attribute)
-    copy.name = name
-    return copy
 
 
 def define(scope: Scope, value: str, state: State) -> None:

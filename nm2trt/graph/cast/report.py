@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.figures import counted
 from nm2trt.graph.analysis.shapes import infer_body_types
-from nm2trt.graph.analysis.value_states import node_name
 from nm2trt.graph.cast.cast_rules import Low, low_slots
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.pass_report import PassReport
 from nm2trt.graph.storage.light_onnx import TensorProto, graphs_of
 from nm2trt.graph.storage.model import opset
+from nm2trt.graph.storage.node_parts import node_name
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.lineage import relation_in_words
 from nm2trt.tables.table import Column, Mark, Row, Table

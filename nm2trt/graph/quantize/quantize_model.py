@@ -19,7 +19,6 @@ from nm2trt.errors import DifferenceError
 from nm2trt.graph.analysis.multiply_accumulates import free_shapes
 from nm2trt.graph.analysis.qdq_islands import Island
 from nm2trt.graph.analysis.quantised_values import refuse_quantised
-from nm2trt.graph.analysis.value_states import node_name
 from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.execute.model_session import open_session
 from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Demands, Reference, reference_of
@@ -35,6 +34,7 @@ from nm2trt.graph.quantize.report import QuantizeOptions, QuantizeReport
 from nm2trt.graph.quantize.search_report import RangeSearch
 from nm2trt.graph.quantize.work_shares import layer_work, work_shares
 from nm2trt.graph.storage.model import Model, load
+from nm2trt.graph.storage.node_parts import node_name
 from nm2trt.graph.storage.save import refuse_data_file
 from nm2trt.graph.verify.mask_lineage import check_descent
 from nm2trt.graph.verify.report import VerifyReport

@@ -14,10 +14,11 @@ from nm2trt.graph.analysis.moving_operators import SELECTING
 from nm2trt.graph.analysis.numpy_operators import MOVES
 from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.scopes import carried, main_scope, walk
-from nm2trt.graph.analysis.value_states import Scope, bodies
+from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.analysis.weight_operands import Consumer
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
+from nm2trt.graph.storage.node_parts import bodies
 from nm2trt.nm.axes import onnx_weight
 
 # Operators that carry a zero of the stored tensor to a zero of the weight, besides those that move elements.

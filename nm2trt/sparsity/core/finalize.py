@@ -25,7 +25,7 @@ _AFTER_DIVERGENCE = (
 
 
 def refuse_replaced(model: nn.Module, weights: Sequence[TrackedWeight]) -> None:
-    """Raise when a sparse layer is no longer in the model, or shares its weight no longer: it stays dense.
+    """Raise if a sparse layer is no longer in the model, or no longer shares its weight, and would stay dense.
 
     Raises:
         SparsifyError: One is not, or does not.

@@ -111,7 +111,7 @@ def test_equals_the_onnx_pass_on_the_same_network_and_samples(network, tmp_path)
         i.name: numpy_helper.to_array(i) for i in onnx.load(tmp_path / "pruned.onnx").graph.initializer
     }
     assert len(masks) == 3
-    # Near ties may fall the other way, and move the inputs of the layers behind them.
+    # A near tie may be decided differently, which changes the inputs of the layers after it.
     equal = [((stored_weights[name] != 0) == mask.numpy()).ravel() for name, mask in masks.items()]
     assert np.concatenate(equal).mean() > 0.995
     x = torch.cat(batches)
