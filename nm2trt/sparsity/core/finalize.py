@@ -25,7 +25,7 @@ _AFTER_DIVERGENCE = (
 
 
 def refuse_replaced(model: nn.Module, weights: Sequence[TrackedWeight]) -> None:
-    """Raise if a sparse layer is no longer in the model, or no longer shares its weight, and would stay dense.
+    """Raise if a sparse layer is no longer in the model, or no longer shares its weight: it would stay dense.
 
     Raises:
         SparsifyError: One is not, or does not.
