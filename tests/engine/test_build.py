@@ -142,6 +142,9 @@ def test_turing_is_told_that_it_runs_dense(net):
         ),
         pytest.param((dataclasses.replace(HOLDS, wanted="4:8"),), "none of its weights holds 2:4", id="4:8"),
         pytest.param((), "it has no weights to judge", id="no-weights"),
+        pytest.param(
+            (dataclasses.replace(BROKEN, pattern="untraceable"),), "could be judged", id="untraceable"
+        ),
     ],
 )
 def test_nothing_that_holds_two_of_four_is_refused_with_the_ladder(net, weights, message):

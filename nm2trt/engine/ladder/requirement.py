@@ -75,6 +75,8 @@ def require_pattern(
         )
     if not any(map(holds_two_of_four, weights)):
         what = "none of its weights holds 2:4" if weights else "it has no weights to judge"
+        if weights and all(verdict.pattern == "untraceable" for verdict in weights):
+            what = "none of its weights could be judged"
         advice = "train it sparse (nm2trt.sparsify), "
         others = {row.remedy for row in ladder} - set(map(pattern_advice, weights))
         if broken and all(map(is_quantised, broken)):
