@@ -149,7 +149,7 @@ def test_a_client_that_was_installed_without_its_protocol_names_the_extra(monkey
 
 
 def test_every_import_of_an_optional_library_says_which_one_it_is():
-    """What the library lacks itself is no module of ours: without a name it would read as a fault of nm2trt."""
+    """A library that lacks a module of its own is named; otherwise the error would look like a fault of nm2trt."""
     unnamed = []
     for path in (ROOT / "nm2trt").rglob("*.py"):
         text = path.read_text()

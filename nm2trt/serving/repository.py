@@ -250,7 +250,7 @@ def _to_fill(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield _repository(root)
     finally:
         if missing:
-            with contextlib.suppress(OSError):  # it is no longer empty
+            with contextlib.suppress(OSError):  # another process has put something into it
                 root.rmdir()
 
 

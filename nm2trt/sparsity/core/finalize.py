@@ -25,7 +25,7 @@ _AFTER_DIVERGENCE = (
 
 
 def refuse_replaced(model: nn.Module, weights: Sequence[TrackedWeight]) -> None:
-    """Raise if a sparse layer is no longer in the model, or no longer shares its weight: it would stay dense.
+    """Raise if a sparse layer was taken out of the model, or got its own copy of a shared weight.
 
     Raises:
         SparsifyError: One is not, or does not.
